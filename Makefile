@@ -22,7 +22,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check tables audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-start bench-sites bench-linkage bench-groups bench-traffic bench-characteristics bench-flood bench-capture bench-ingest bench-train bench-predict bench-gpu bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check tables audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-start bench-sites bench-linkage bench-groups bench-traffic bench-unlike bench-characteristics bench-flood bench-capture bench-ingest bench-train bench-predict bench-gpu bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -173,6 +173,10 @@ bench-traffic: setup ## the device model after the first flows and minutes of a 
 bench-characteristics: setup ## what each characteristic brings, within laboratories and across them: make bench-characteristics CAPTURES=DIR (with aalto/, lsif/ and ucl/ in it) [FOLDS=3], an hour; ends with one line of JSON
 	@test -n "$(CAPTURES)" || { echo 'usage: make bench-characteristics CAPTURES=DIR (with aalto/, lsif/ and ucl/ in it) [FOLDS=3]' >&2; exit 2; }
 	@$(PY) tests/bench/characteristics.py --captures "$(CAPTURES)" $(if $(FOLDS),--folds $(FOLDS))
+
+bench-unlike: setup ## the census column unlike_kind and DIoT's anomaly detection on later captures, with foreign flows and scans: make bench-unlike CAPTURES=DIR (with aalto/, lsif/ and ucl/ in it) [SITES="lsif"], minutes; ends with one line of JSON
+	@test -n "$(CAPTURES)" || { echo 'usage: make bench-unlike CAPTURES=DIR [SITES="lsif aalto ucl"] [SEED=1] [SET="section.key=value …"]' >&2; exit 2; }
+	@$(PY) tests/bench/unlike_kind.py --captures "$(CAPTURES)" $(if $(SITES),--sites $(SITES)) $(if $(SEED),--seed $(SEED)) $(foreach s,$(SET),--set "$(s)")
 
 bench-linkage: setup ## how many pseudonyms an unmasked census of the same date reveals: make bench-linkage [CENSUS=FOLDER, else synthetic devices]; ends with one line of JSON
 	@$(PY) tests/bench/linkage.py $(if $(CENSUS),--census "$(CENSUS)")

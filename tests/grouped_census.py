@@ -21,7 +21,7 @@ def row(device: str, group: str | None, **more: Any) -> dict[str, Any]:
     seen = datetime(2026, 1, 1, 12, tzinfo=UTC)
     return {
         "device_id": device, "status": "unknown" if group else "undecided", "confidence": 0.1, "kinds": [],
-        "runners_up": [], "similar_kinds": [],
+        "runners_up": [], "similar_kinds": [], "unlike_kind": None,
         "unexplained": 1.0, "household": 0.1, "reason": "None.", "marks": [], "group_name": group,
         "flows": 4, "bytes": 400, "first_seen": seen, "last_seen": seen, "addresses": [], "change": "baseline",
         "new_kinds": [], "watched": False, "first_seen_ever": seen, "dates_present": 1, "earlier_names": [], **more,

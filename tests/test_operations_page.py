@@ -45,7 +45,8 @@ def test_commands__are_accepted_as_written(line: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["docs/operations.md", "docs/results/README.md", "docs/results/traffic.md", "RESULTS.md"]
+    "name",
+    ["docs/operations.md", "docs/results/README.md", "docs/results/traffic.md", "docs/results/unlike.md", "RESULTS.md"],
 )
 def test_links__lead_to_pages_and_headings(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -33,8 +33,13 @@ def whole_devices(batches: Iterable[pa.RecordBatch], max_rows: int) -> Iterator[
         yield pa.Table.from_batches(pending)
 
 
-def answer_devices(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """One row of ANSWERS for each device of ``rows``, which have all its distinct flows."""
+def answer_devices(
+    predictor: Predictor, rows: pa.Table, columns: Sequence[str], *, unlike_kind: bool = False
+) -> pa.Table:
+    """One row of ANSWERS for each device of ``rows``, which have all its distinct flows.
+
+    ``unlike_kind``: with its p-values, or raise a DataError if the model has no held-out scores.
+    """
     from scipy.sparse import coo_matrix
 
     from iotid.dataset.sets import concurrent_flows, sparse_maximum
@@ -52,7 +57,7 @@ def answer_devices(predictor: Predictor, rows: pa.Table, columns: Sequence[str])
     sessions = sparse_maximum(concurrent_flows(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
     of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
     times = FlowTimes(device_N, row_of_pair, first_us, last_us)
-    answer = predictor.learned.devices.answer(distinct, flows, sessions, times)
+    answer = predictor.learned.devices.answer(distinct, flows, sessions, times, unlike_kind=unlike_kind)
     return answers_to_arrow(device.dictionary, of_device_N, answer)
 
 
@@ -60,11 +65,12 @@ def identify_devices(predictor: Predictor, rows: pa.Table, columns: Sequence[str
     """One row of SCORES for each device of ``rows``, sorted by device, which are its distinct flows.
 
     Raises:
-        DataError: the model has no device model.
+        DataError: the model has no device model, or none of what ``census.unlike_kind`` needs.
     """
     check_device_model(predictor, "the model")
     parts = whole_devices(rows.to_batches(settings.batch_rows), settings.batch_rows)
-    answers = pa.concat_tables([ANSWERS.empty_table(), *(answer_devices(predictor, part, columns) for part in parts)])
+    answered = (answer_devices(predictor, part, columns, unlike_kind=settings.unlike_kind) for part in parts)
+    answers = pa.concat_tables([ANSWERS.empty_table(), *answered])
     answer = answers_from_arrow(answers)
     counted_N = answer.known_tokens.max(axis=1, initial=0) >= settings.min_evidence
     share = share_of_households(np.sort(answer.log_odds[counted_N]), settings.behind)

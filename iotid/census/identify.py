@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from iotid.arrow import one_chunk
 from iotid.census.marks import KINDS_AT_ONCE, have_concurrent_kinds, mark_lists, with_mark_sentences
 from iotid.model.device import Answer, Decision, decide, kinds_of
-from iotid.model.device.decide import DECIMALS, UNDECIDED, UNKNOWN
+from iotid.model.device.decide import DECIMALS, KNOWN, UNDECIDED, UNKNOWN
 from iotid.schemas import CENSUS
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _LISTS = {
     "ends": pa.int64(),
     "known_tokens": pa.int64(),
     "similarity": pa.float64(),
+    "unlike_kind": pa.float64(),
 }
 ANSWERS = pa.schema(
     [
@@ -48,7 +49,7 @@ ANSWERS = pa.schema(
 )
 _COLUMNS = (
     "device_id", "status", "label", "vendor", "type", "confidence", "kinds", "runners_up", "similar_kinds",
-    "unexplained", "household", "reason", "marks", "flows",
+    "unlike_kind", "unexplained", "household", "reason", "marks", "flows",
 )  # fmt: skip
 IDENTIFIED = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
 _LEAST_LIKELY = 0.001  # smaller probabilities are not in LIKELY
@@ -59,7 +60,10 @@ SCORES = pa.schema([*IDENTIFIED, *LIKELY])
 _RUNNERS_UP = 3
 _SIMILAR = 5
 _LEAST_SIMILAR = 0.001  # similarity of kinds with hardly a common token
+UNLIKE = 0.05
+"""Pages and texts call a device unlike its kind up to this p-value: 1 of 20 devices without any cause."""
 _NAMED = 6  # kinds that a reason lists
+_NULL_WITHOUT_MODEL = ("label", "vendor", "type", "unlike_kind")
 NO_MODEL = "No model was there; unknown devices with similar traffic are one group."
 
 
@@ -68,7 +72,9 @@ def answers_to_arrow(device: pa.Array, flows_N: NDArray[np.int64], answer: Answe
     columns: list[pa.Array] = [device, pa.array(flows_N)]
     for field in ANSWERS.names[2:]:
         values = getattr(answer, field)
-        if field in _LISTS:
+        if values is None:  # not asked for
+            columns.append(pa.nulls(len(device), ANSWERS.field(field).type))
+        elif field in _LISTS:
             offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
             columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel(), _LISTS[field])))
         else:
@@ -81,6 +87,8 @@ def answers_from_arrow(rows: pa.Table | pa.RecordBatch) -> Answer:
     values: dict[str, NDArray[Any]] = {}
     for field in ANSWERS.names[2:]:
         column = one_chunk(rows[field])
+        if column.null_count:
+            continue
         if field in _LISTS:
             values[field] = (
                 column.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1 if rows.num_rows else 0)
@@ -136,6 +144,7 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
         "kinds": found,
         "runners_up": _runners_up(decision, classes),
         "similar_kinds": _similar_kinds(answer, decision, classes),
+        "unlike_kind": _unlike_kind(answer, decision),
         "unexplained": pa.array(np.round(answer.unexplained, DECIMALS)),
         "household": pa.array(decision.household),
         "reason": pa.array(list(reasons), pa.string()),
@@ -157,7 +166,7 @@ def without_model(device: pa.Array, flows: pa.Array) -> pa.Table:
         name: pa.array([[]] * len(device), IDENTIFIED.field(name).type)
         for name in ("kinds", "runners_up", "similar_kinds", "marks")
     }
-    nothing = {name: pa.nulls(len(device), pa.string()) for name in ("label", "vendor", "type")}
+    nothing = {name: pa.nulls(len(device), IDENTIFIED.field(name).type) for name in _NULL_WITHOUT_MODEL}
     columns = given | empty | nothing
     return pa.table([columns[name] for name in _COLUMNS], schema=IDENTIFIED).sort_by("device_id")
 
@@ -262,6 +271,15 @@ def _similar_kinds(answer: Answer, decision: Decision, classes: Classes) -> pa.L
     names = pa.array(classes.kinds, pa.string()).take(pa.array(order_NT[listed_NT]))
     offsets = np.concatenate([[0], np.cumsum(listed_NT.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), names)
+
+
+def _unlike_kind(answer: Answer, decision: Decision) -> pa.Array:
+    """The p-value of the kind, where one is there and nothing beside it, of whose flows it would be, too."""
+    if answer.unlike_kind is None:
+        return pa.nulls(len(decision.status), pa.float64())
+    p_value_N = np.where(decision.found, answer.unlike_kind, 0).sum(axis=1)
+    p_value_N[decision.status != KNOWN] = np.nan
+    return pa.array(np.round(p_value_N, DECIMALS), from_pandas=True)
 
 
 def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[str]:

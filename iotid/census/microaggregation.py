@@ -8,7 +8,8 @@ in place of clusters of a fixed size. A device with unique kinds is identified b
 rounded.
 
 Counts are rounded to a power of ten, times to the day (UTC), probabilities and shares to tenths. The reason loses its
-counts; runners-up are dropped, except the first of an undecided device.
+counts; runners-up are dropped, except the first of an undecided device. unlike_kind is dropped, too: it is about one
+device, and a median over several would hide it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def aggregate(devices: pa.Table) -> pa.Table:
         row["kinds"] = sorted(row["kinds"], key=lambda kind: (kind["kind"], kind["label"] or ""))
         row["runners_up"] = row["runners_up"][: row["status"] == UNDECIDED]
         row["similar_kinds"] = []
+        row["unlike_kind"] = None
         row.update(dict.fromkeys(_OF_MAC))
         row["marks"] = [mark for mark in row["marks"] if mark != MAKER_DIFFERS]
         groups[_findings(row)].append(row)

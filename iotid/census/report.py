@@ -26,7 +26,7 @@ from iotid.census.changes import NEW, is_present, present
 from iotid.census.csv_text import csv_text
 from iotid.census.group_titles import group_titles
 from iotid.census.groups import OTHERS
-from iotid.census.identify import names_of_kinds, percents
+from iotid.census.identify import UNLIKE, names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
 from iotid.census.unlisted import hosts_without_row
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
@@ -139,6 +139,7 @@ def render_page(
         views=VIEWS,
         groups={"count": len(unnamed), "rows": unnamed.slice(0, ROWS).to_pylist(), "others": OTHERS},
         titles=titles,
+        unlike=UNLIKE,
         root=metadata.get("root"),
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
         left_out=_left_out(left_out, metadata),
@@ -215,6 +216,8 @@ def _columns(census: pa.Table) -> dict[str, Any]:
         columns[name] = flat[name].to_pylist()
     columns["unexplained"] = pc.round(census["unexplained"], 3).to_pylist()
     columns["rank"] = ranks(census)
+    if census["unlike_kind"].null_count < len(census):
+        columns["unlike_kind"] = census["unlike_kind"].to_pylist()
     for name in ("first_seen", "last_seen", "first_seen_ever"):
         columns[name] = pc.divide(census[name].cast(pa.int64()), 1_000_000).to_pylist()
     return columns

@@ -33,9 +33,14 @@ def score_partition(
     Without a ``model`` all devices are unknown.
 
     Raises:
+        DataError: ``unlike_kind`` is on, and the model has no held-out scores.
         SettingError: an entry of ``inside`` is not a network.
         AccountingError: not all flows of a device were scored.
     """
+    if model and settings.unlike_kind:  # before any job
+        devices = model.load().learned.devices
+        assert devices is not None
+        devices.held_out_scores()
     if isinstance(spark, InProcess):
         return score_in_process(partition, model, encoding, settings, earlier)
     from iotid.census.score_on_spark import score_on_spark  # imports Spark

@@ -132,7 +132,8 @@ def _scores(
 
     def answer(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for rows in whole_devices(batches, settings.batch_rows):
-            yield from answer_devices(model.load(), rows, columns).to_batches()
+            answered = answer_devices(model.load(), rows, columns, unlike_kind=settings.unlike_kind)
+            yield from answered.to_batches()
 
     # an explicit number of partitions, which adaptive execution does not change: it sizes partitions by bytes, and
     # would give all sequences of a capture date, which are small but expensive to score, to one core

@@ -115,7 +115,8 @@ def take_census(
 
     Raises:
         AbsentError: there is no partition of flows.
-        DataError: the flows were assembled with settings that the model cannot read.
+        DataError: the flows were assembled with settings that the model cannot read, or ``census.unlike_kind`` is on
+            and the model has no held-out scores.
         SettingError: an entry of ``census.inside`` is not a network; pseudonyms are on without a key; a
             file of ``census.makers`` cannot be read.
         AccountingError: flows of the partition are neither scored nor counted under a reason.
@@ -148,6 +149,7 @@ def take_census(
         "protocols": list(protocols),
         "listed": None if listed is None else [repr(each) for each in listed],
         "makers": makers.source,
+        "unlike_kind": settings.unlike_kind,
         "named": {name: repr(said) for name, said in known.named.items()},
         "split": sorted(known.split),
         "links": links,

@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from iotid.capture.counters import FLOW, REASONS, counters
-from iotid.census.identify import names_of_kinds, percents
+from iotid.census.identify import UNLIKE, names_of_kinds, percents
 from iotid.cli.command import print_lines
 from iotid.cli.output import format_counts
 from iotid.cli.text_table import TextColumn, lay_out
@@ -158,14 +158,16 @@ def _kinds_found(devices: pa.Table) -> dict[str, list[str]]:
 
 
 def _answer(row: Mapping[str, Any], kinds: list[str]) -> str:
-    """The kinds found with their probabilities; of an unknown device, its group."""
+    """The kinds found with their probabilities, and whether it is unlike its kind; of an unknown device, its group."""
     if row["status"] == UNKNOWN:
         return ", most like ".join([f"unknown, group {row['group_name']}", *row["similar_kinds"][:1]])
     if row["status"] == UNDECIDED:
         nearest = row["runners_up"][:1]
         likeliest = [f"{one['label']} {percents(np.array([one['confidence']]))[0]}" for one in nearest]
         return ", likeliest ".join(["undecided", *likeliest])
-    return "; ".join([*kinds, *["an unknown device"] * (row["status"] == WITH_UNKNOWN)])
+    p_value = row["unlike_kind"]
+    unlike = [f"unlike its kind (p {p_value:.2g})"] if p_value is not None and p_value <= UNLIKE else []
+    return "; ".join([*kinds, *["an unknown device"] * (row["status"] == WITH_UNKNOWN), *unlike])
 
 
 def _address(row: Mapping[str, Any]) -> str:

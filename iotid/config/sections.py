@@ -279,6 +279,7 @@ class Census(_Section):
     remember_days: int = Field(ge=1)
     inside: tuple[Annotated[str, AfterValidator(_check_network)], ...] = Field(min_length=1)
     # excluded from dumps and hashes: they change only what is shown and under which names
+    unlike_kind: _Switch = Field(exclude=True)
     page_rows: int = Field(ge=1, exclude=True)
     pseudonyms: Annotated[
         _Pseudonyms, BeforeValidator(_parse_pseudonyms, json_schema_input_type=bool | Literal["on", _Pseudonyms])

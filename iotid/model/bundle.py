@@ -30,6 +30,7 @@ from iotid.flows.as_table import check_length, flows_of
 from iotid.inputs import check_type, parse_object, read_file
 from iotid.model.arrays import Spec, parse_arrays, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
+from iotid.model.device.unlike_kind import UnlikeKind
 from iotid.model.network.kept_answers import KeptAnswers, RecentAnswers, keys_of, most_frequent
 from iotid.model.network.sequence_counts import SequenceCounts
 from iotid.model.network.sequences import distinct_sequences, logits_by_batch, step_counts
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 _VERSION = 5
-_PREFIXES = ("memory.", "devices.", "answers.")  # names of arrays that do not belong to the network
+_PREFIXES = ("memory.", "devices.", "answers.", "unlike_kind.")  # names of arrays that do not belong to the network
 _BATCH_PACKETS = 4096  # packets of a batch: enough for the matrix units, few enough for the caches
 _SLICE = 1_000_000  # flows encoded in one step; bounds the memory of a prediction
 RECENT_BYTES = 1 << 25  # of the answers that a predictor keeps in memory
@@ -109,7 +110,12 @@ class Learned:
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """All learned arrays by prefixed name; no weight of the network has one of these prefixes."""
-        parts = {"memory": self.sequence_counts, "devices": self.devices, "answers": self.answers}
+        parts = {
+            "memory": self.sequence_counts,
+            "devices": self.devices,
+            "answers": self.answers,
+            "unlike_kind": self.devices.unlike_kind if self.devices else None,  # bundles may lack it
+        }
         return {
             f"{part}.{name}": np.ascontiguousarray(array)
             for part, learned in parts.items()
@@ -125,6 +131,7 @@ class Learned:
             "memory": SequenceCounts.specs(len(encoding.labels)),
             "devices": DeviceModel.specs(kind_C, len(encoding.vocabularies), encoding.max_packets),
             "answers": KeptAnswers.specs(len(encoding.labels)),
+            "unlike_kind": UnlikeKind.specs(int(kind_C.max(initial=-1)) + 1),
         }
         return {f"{part}.{name}": spec for part, specs in parts.items() for name, spec in specs.items()}
 
@@ -139,7 +146,7 @@ class Learned:
             ValueError: the arrays are inconsistent.
         """
         weights: dict[str, NDArray[Any]] = {}
-        arrays: dict[str, dict[str, np.ndarray]] = {"memory": {}, "devices": {}, "answers": {}}
+        arrays: dict[str, dict[str, np.ndarray]] = {prefix.rstrip("."): {} for prefix in _PREFIXES}
         for name, array in stored.items():
             part, _, rest = name.partition(".")
             if part in arrays:
@@ -148,9 +155,14 @@ class Learned:
                 weights[name] = array
         counts, devices, answers = arrays["memory"], arrays["devices"], arrays["answers"]
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
+        model = DeviceModel.from_arrays(devices, kind_C, list(encoding.vocabularies)) if devices else None
+        if unlike_kind := arrays["unlike_kind"]:
+            if model is None:
+                raise ValueError("arrays unlike_kind.*: must be absent, as there are no arrays devices.*")
+            model.unlike_kind = UnlikeKind.from_arrays(unlike_kind)
         return cls(
             SequenceCounts.from_arrays(counts) if counts else None,
-            DeviceModel.from_arrays(devices, kind_C, list(encoding.vocabularies)) if devices else None,
+            model,
             KeptAnswers.from_arrays(answers) if answers else None,
         ), weights
 

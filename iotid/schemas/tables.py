@@ -226,12 +226,12 @@ PREDICTIONS = Table(
 )
 
 # with census.pseudonyms, numbers and times are rounded medians over devices of the same kinds (census/microaggregation)
-# Version 8: similar_kinds. Version 7: status `absent`, change `baseline` (was first), group_name (was group),
-# device_name to list_check, and first_seen_ever to earlier_names; version 6: named_by, maker, mac_randomised, same_as,
-# status `named`.
+# Version 9: unlike_kind. Version 8: similar_kinds. Version 7: status `absent`, change `baseline` (was first),
+# group_name (was group), device_name to list_check, and first_seen_ever to earlier_names; version 6: named_by, maker,
+# mac_randomised, same_as, status `named`.
 CENSUS = Table(
     "census",
-    8,
+    9,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "capture date"),
@@ -267,6 +267,14 @@ CENSUS = Table(
             "list<string>",
             "of an unknown or undecided address, at most five learned kinds with the most similar traffic, the most "
             "similar first: candidates for a person, not names; empty with pseudonyms",
+        ),
+        Column(
+            "unlike_kind",
+            "float64",
+            "how unlike training's traffic of its kind the device is: conformal p-value, small if unlike, 0.05 or less "
+            "for 1 of 20 devices without any cause (model/device/unlike_kind.py); null: census.unlike_kind is off, not "
+            "exactly one kind is there, training had only one recording of it, or the census has pseudonyms",
+            nullable=True,
         ),
         Column("unexplained", "float64", "share of the distinct flows that no kind found explains, 0 to 1"),
         Column("household", "float64", "probability that several devices are behind the address (census.behind)"),

@@ -113,6 +113,20 @@ def test_diot__learns_the_order_of_packets_the_same_each_time(toy: Any, flow_tab
     assert others[1].tolist() == [0.5, 0, 0.5]  # nothing to read: the shares in training
 
 
+def test_own_probabilities__are_those_of_the_network_of_each_captures_kind(toy: Any, flow_table: Any) -> None:
+    own, label = toy
+    fitted = Diot(1, steps=20).fit(own, label, 3)
+    of_kind = {kind: fitted.own_probabilities(own, np.full(len(label), kind)) for kind in (0, 2)}
+    assert np.unique(of_kind[0][1], return_counts=True)[1].tolist() == [48] * 6, "each packet once"
+    sums = np.stack([np.bincount(unit, found, 6) for found, unit in of_kind.values()], axis=1)
+    shares = sums / sums.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares, fitted.probabilities(own)[:, [0, 2]], rtol=1e-4)
+    found, unit = fitted.own_probabilities(own, np.array([0, 2, 1, 2, 1, 2]))
+    assert np.unique(unit).tolist() == [0, 1, 3, 5], "no network has learned kind 1"
+    np.testing.assert_allclose(found[unit == 1], of_kind[2][0][of_kind[2][1] == 1], rtol=1e-5)
+    assert len(fitted.own_probabilities(captures_of(flow_table, [[]]), np.array([0]))[0]) == 0
+
+
 def test_train__sites_of_a_kind_are_averaged_by_their_packets() -> None:
     """With a single round of one step, the average is that of the sites trained alone."""
     random = np.random.default_rng(1)

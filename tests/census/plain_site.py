@@ -52,7 +52,7 @@ def devices_of(day: int, labels: dict[str, str | None]) -> pa.Table:
         rows.append(
             {
                 "device_id": device, "status": status, **{name: only.get(name) for name in ("label", "vendor", "type")},
-                "confidence": 0.93, "kinds": kinds, "runners_up": [], "similar_kinds": [],
+                "confidence": 0.93, "kinds": kinds, "runners_up": [], "similar_kinds": [], "unlike_kind": None,
                 "unexplained": 0.0, "household": 0.1,
                 "reason": "Of 4 distinct flows: 4 like those of several kinds.", "marks": [], "group_name": group,
                 "flows": 4, "bytes": 400,

@@ -31,7 +31,7 @@ def census_of(rows: list[dict[str, Any]]) -> pa.Table:
     usual = {
         "status": "known", "kinds": [kind("plug")], "confidence": 0.8125,
         "runners_up": [{"label": "lamp", "confidence": 0.125}, {"label": "bell", "confidence": 0.0625}],
-        "similar_kinds": [],
+        "similar_kinds": [], "unlike_kind": None,
         "unexplained": 0.25, "household": 0.5, "reason": "Of 3 distinct flows: 3 like those of Acme socket alone.",
         "flows": 12, "bytes": 3456, "first_seen": datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC),
         "last_seen": datetime(2026, 1, 10, 4, 5, 6, tzinfo=UTC), "addresses": ["10.0.0.7", "fe80::7"],

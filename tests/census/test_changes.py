@@ -38,6 +38,7 @@ def rows_of(devices: dict[str, str | None], day: int = 0) -> pa.Table:
             {
                 "device_id": device, "status": status, "label": kinds[0]["label"] if status == "known" else None,
                 "vendor": None, "type": None, "confidence": 0.9, "kinds": kinds, "runners_up": [], "similar_kinds": [],
+                "unlike_kind": None,
                 "unexplained": 0.25,
                 "household": 0.5, "reason": "of 3 distinct flows", "flows": 7, "bytes": 700,
                 "first_seen": NOON + timedelta(days=day), "last_seen": NOON + timedelta(days=day, hours=1),

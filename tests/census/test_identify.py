@@ -103,7 +103,9 @@ def test_classes__labels_of_one_vendor_and_type_are_one_kind() -> None:
 
 def test_answers__come_back_from_arrow_as_they_were() -> None:
     random = np.random.default_rng(1)
-    per_kind = dict.fromkeys(("host", "household", "min_devices", "begins", "ends", "known_tokens", "similarity"), K)
+    per_kind = dict.fromkeys(
+        ("host", "household", "min_devices", "begins", "ends", "known_tokens", "similarity", "unlike_kind"), K
+    )
     lists = per_kind | {"class_share": 5, "flows": K + 1}
     counts = ("flows", "distinct", "min_devices", "begins", "ends", "known_tokens")
     values = {
@@ -130,6 +132,21 @@ def test_identify__lists_similar_kinds_unless_a_kind_is_found(settings: Census) 
     names = list(CLASSES.kinds)
     assert [row["status"] for row in rows] == ["unknown", "undecided", "known", "unknown"]
     assert [row["similar_kinds"] for row in rows] == [[names[1], names[0], names[2]], [names[0]], [], []]
+
+
+def test_identify__unlike_kind_is_the_p_value_of_the_only_kind_found(settings: Census) -> None:
+    addresses = ({PLUG: 0.9}, {PLUG: 0.9, MUG: 0.9}, {PLUG: 0.4}, {MUG: 0.9}, {})
+    rows = _rows(*addresses)
+    assert [row["unlike_kind"] for row in _identify(rows, settings)] == [None] * 5, "not asked for"
+    p_NK = np.full((5, K), 0.5)
+    p_NK[:, PLUG], p_NK[3, MUG] = 0.0123456789, np.nan  # the mug has one recording
+    at, lists = rows.schema.get_field_index("unlike_kind"), pa.array(p_NK.tolist(), pa.list_(pa.float64()))
+    given = _identify(rows.set_column(at, rows.schema.field(at), lists), settings)
+    assert [row["status"] for row in given] == ["known", "several", "undecided", "known", "unknown"]
+    assert [row["unlike_kind"] for row in given] == [0.012346, None, None, None, None]
+    beside = _rows({PLUG: 0.9}, unknown=0.9).set_column(at, rows.schema.field(at), lists.slice(0, 1))
+    (row,) = _identify(beside, settings)
+    assert (row["status"], row["unlike_kind"]) == ("several_with_unknown", None)
 
 
 def test_identify__every_status_with_the_kinds_found(settings: Census) -> None:

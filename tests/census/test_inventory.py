@@ -180,12 +180,28 @@ def test_inventory__is_imported_without_spark_and_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_inventory__says_how_unlike_its_kind_a_device_is_if_asked(small_model: Path) -> None:
+    from iotid.model import Predictor
+
+    flows = [flow("camera", IPS[A], A, n) for n in (0, 1, 2, 3)] * 3
+    strange = [flow("camera", IPS[B], B, n) for n in (0, 1, 2, 3)] * 3 + [flow("odd", IPS[B], B)] * 6
+    model = Predictor.load(small_model)
+    off = _inventory(flows + strange, model, behind="hosts").devices
+    on = _inventory(flows + strange, model, behind="hosts", unlike_kind=True).devices
+    assert off["label"].to_pylist() == ["camera", "camera"]
+    assert off["unlike_kind"].to_pylist() == [None, None]
+    assert on.drop_columns("unlike_kind").equals(off.drop_columns("unlike_kind"))
+    usual, unlike = on["unlike_kind"].to_pylist()
+    assert unlike <= 0.05 < usual <= 1
+    assert _inventory(flows, None, unlike_kind=True).devices["unlike_kind"].to_pylist() == [None]
+
+
 @pytest.mark.spark
 @pytest.mark.parametrize("has_model", [False, True])
-@pytest.mark.parametrize("joins_files", [False, True])
+@pytest.mark.parametrize(("joins_files", "unlike_kind"), [(False, True), (True, False)])
 def test_score_partition__gives_the_same_on_spark_and_in_this_process(
     spark: SparkSession, settings: Settings, small_model: Path, write_flows: Callable, *, has_model: bool,
-    joins_files: bool,
+    joins_files: bool, unlike_kind: bool,
 ) -> None:  # fmt: skip
     from iotid.census.score import score_partition
     from iotid.census.scored import NoModel, broadcast_model
@@ -200,10 +216,11 @@ def test_score_partition__gives_the_same_on_spark_and_in_this_process(
         each["address_conflict"] = bool(chance.random() < 0.05)
     partition = write_flows(Store(settings.storage.root), "lab", "2026-01-10", flows)
     partition.metadata["settings"]["flow"]["join_files"] = joins_files
+    census = settings.census.model_copy(update={"unlike_kind": unlike_kind})
     scored = []
     for session in (spark, InProcess()):
         model, encoding = broadcast_model(session, small_model) if has_model else (None, NoModel((6, 17)))
-        scored.append(score_partition(session, partition, model, encoding, settings.census, EarlierGroups(NO_GROUPS)))
+        scored.append(score_partition(session, partition, model, encoding, census, EarlierGroups(NO_GROUPS)))
     on_spark, in_process = scored
     for name in ("devices", "groups", "left_out", "expected"):
         one, other = getattr(on_spark, name), getattr(in_process, name)
@@ -213,11 +230,11 @@ def test_score_partition__gives_the_same_on_spark_and_in_this_process(
     marks = {mark for row in on_spark.devices["marks"].to_pylist() for mark in row}
     assert "address_conflict" in marks
     assert [] in on_spark.devices["marks"].to_pylist()
-    here = take_inventory(
-        _table(flows), settings.census, WATCHED, (6, 17), Predictor.load(small_model) if has_model else None
-    )
+    here = take_inventory(_table(flows), census, WATCHED, (6, 17), Predictor.load(small_model) if has_model else None)
     compared = [name for name in on_spark.devices.column_names if name not in ("marks", "reason")]
     assert here.devices.select(compared).to_pylist() == on_spark.devices.select(compared).to_pylist()
     assert here.groups.to_pylist() == on_spark.groups.to_pylist()
     assert here.left_out.to_pylist() == on_spark.left_out.to_pylist()
     assert set(here.devices["status"].to_pylist()) >= ({"known", "unknown"} if has_model else {"unknown"})
+    given = set(here.devices["unlike_kind"].to_pylist()) - {None}
+    assert bool(given) == (has_model and unlike_kind)

@@ -55,7 +55,7 @@ def devices_of(*rows: dict[str, Any]) -> pa.Table:
         "kinds": [kind("plug")],
         "runners_up": [{"label": "lamp", "confidence": 0.31}, {"label": "bell", "confidence": 0.2}],
         "unexplained": 0.17, "household": 0.09, "reason": "Of 43 distinct flows: 41 like those of plugs alone.",
-        "marks": [], "named_by": None, "maker": "Acme", "mac_randomised": False,
+        "marks": [], "unlike_kind": 0.004, "named_by": None, "maker": "Acme", "mac_randomised": False,
         "group_name": None, "flows": 812, "bytes": 98_765, "first_seen": datetime(2026, 1, 10, 1, 2, 3, 456789, UTC),
         "last_seen": datetime(2026, 1, 10, 23, 59, 59, 999999, UTC), "addresses": ["10.0.0.7"], "watched": False,
     }  # fmt: skip
@@ -70,6 +70,7 @@ def test_aggregate__decides_for_every_column_of_the_census() -> None:
     assert {name for name in row if row[name] == before[name]} == UNCHANGED
     assert {name: row[name] for name in row if name not in UNCHANGED} == {
         "confidence": 0.9, "kinds": [kind("plug", confidence=0.9, flows=10)], "runners_up": [], "similar_kinds": [],
+        "unlike_kind": None,
         "unexplained": 0.1,
         "household": 0.0, "reason": "Its flows are like those of plugs.", "flows": 100, "bytes": 10_000,
         "maker": None, "mac_randomised": None,

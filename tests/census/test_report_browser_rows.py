@@ -68,6 +68,19 @@ result.rows = lines().map(line => [0, 1, 2, 3, 6, 7].map(index => cell(line, ind
     ]  # fmt: skip
 
 
+def test_rows__say_which_device_is_unlike_its_kind_and_how_much(tmp_path: Path) -> None:
+    actions = """
+result.rows = lines().map(line => cell(line, 1).join("|"));
+for (const words of ["unlike its kind", "p 0.012", "p 0.40"]) { show("present", words); result[words] = ids().sort(); }
+"""
+    rows: list[dict[str, Any]] = [{"unlike_kind": 0.0123}, {"unlike_kind": 0.4}, {}]
+    result = result_in_browser(tmp_path, page_of(census_of(rows), facts()), actions)
+    assert ["unlike its kind (p 0.012)" in row for row in result["rows"]] == [True, False, False]
+    of = [f"02:00:00:00:00:0{number}" for number in range(3)]
+    assert result["unlike its kind"] == of[:2], "the second when its row is opened"
+    assert (result["p 0.012"], result["p 0.40"]) == (of[:1], of[1:2])
+
+
 def test_search__finds_all_that_a_row_shows_also_opened(tmp_path: Path) -> None:
     words = {
         "hall light": [0], "cam 2": [0], "fe80::77": [0], "lantern": [1], "of 5 distinct flows.": [1],

@@ -309,6 +309,7 @@ def test_page__has_every_row_for_its_table() -> None:
             "watched": True,
             "runners_up": [],
             "similar_kinds": [],
+            "unlike_kind": None,
             "kinds": [kind("plug"), kind("lamp", 0.75)],
             "reason": "Why.",
         },
@@ -325,6 +326,13 @@ def test_page__has_every_row_for_its_table() -> None:
     assert data["runners_up"] == {"names": ["lamp 13 %; bell 6 %", ""], "codes": [0, 1]}
     assert data["addresses"] == ["10.0.0.7 fe80::7"] * 2
     assert data["first_seen"] == [int(datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC).timestamp())] * 2
+
+
+def test_page__has_p_values_only_if_the_census_has_any() -> None:
+    without = page_of(census_of([{}, {}]), facts())
+    assert "unlike_kind" not in data_of(without)
+    data = data_of(page_of(census_of([{"unlike_kind": 0.012}, {}]), facts()))
+    assert data["unlike_kind"] == [0.012, None]
 
 
 def test_page__shows_at_most_page_rows_and_says_so() -> None:

@@ -32,7 +32,7 @@ def _rows(devices: dict[str, Device], day: int) -> pa.Table:
         begin = NOON + timedelta(days=given.get("day", day))
         row = {
             "device_id": name, "status": "known" if kinds else "unknown" if what else "undecided", "label": None,
-            "confidence": 0.9, "kinds": kinds, "runners_up": [], "similar_kinds": [],
+            "confidence": 0.9, "kinds": kinds, "runners_up": [], "similar_kinds": [], "unlike_kind": None,
             "unexplained": 0.0, "household": 0.1, "reason": "Why.",
             "marks": [], "group_name": None if kinds else what, "mac_randomised": given.get("local", True),
             "flows": given.get("flows", MIN_FLOWS), "bytes": 700, "first_seen": begin,

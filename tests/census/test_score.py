@@ -60,7 +60,7 @@ def test_answers__each_device_is_scored_once_with_all_its_distinct_flows() -> No
     calls: list[tuple[np.ndarray, Any, Any]] = []
     when: list[tuple[int, ...]] = []
 
-    def answer(sequences: dict[str, np.ndarray], flows: Any, at_once: Any, seen: Any) -> Answer:
+    def answer(sequences: dict[str, np.ndarray], flows: Any, at_once: Any, seen: Any, *, unlike_kind: bool) -> Answer:
         """Says how many flows each device has of each of two kinds of flows."""
         calls.append((sequences["length"], flows, at_once))
         when.extend(zip(seen.set, seen.flow, seen.first_us, seen.last_us, strict=True))

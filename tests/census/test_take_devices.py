@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 from iotid.census import tally
 from iotid.census.marks import SENTENCES
+from iotid.errors import DataError
 from iotid.model import Predictor
 from iotid.model.device import decide, share_of_households
 from iotid.partitions import Partition, PartitionKey
@@ -133,6 +135,22 @@ def test_take_census__scores_the_whole_set_of_each_device(site: Site) -> None:
     for device, probability, unexplained in zip(sets, expected.probability, answer.unexplained, strict=True):
         assert rows[device]["confidence"] == pytest.approx(probability.max(), abs=1e-5)
         assert rows[device]["unexplained"] == pytest.approx(unexplained, abs=1e-5)
+
+
+def test_take_census__p_values_need_a_model_with_held_out_scores(site: Site, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    site.flows(1, *(site.make("camera", IPS[A], A, n) for n in range(4)))
+    assert site.rows(1)[A]["unlike_kind"] is None
+    assert 0 < site.rows(1, unlike_kind=True)[A]["unlike_kind"] <= 1
+    shutil.copytree(site.model, tmp_path / "earlier")
+    weights = load_file(site.model / "weights.safetensors")
+    kept = {name: array for name, array in weights.items() if not name.startswith("unlike_kind.")}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, tmp_path / "earlier" / "weights.safetensors")
+    assert site.rows(1, model=tmp_path / "earlier")[A]["label"] == "camera"
+    with pytest.raises(DataError, match=r"^census.unlike_kind: must be false with this model, .* train again"):
+        site.census(1, model=tmp_path / "earlier", unlike_kind=True)
 
 
 def test_take_census__forged_macs_with_little_traffic_get_no_label(site: Site) -> None:

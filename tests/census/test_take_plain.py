@@ -72,6 +72,15 @@ def test_take_plain__compares_with_the_latest_earlier_census_of_the_site(plain_s
     assert plain_site.census(3).metadata["compared_with"]["capture_date"] == "2026-01-01"
 
 
+def test_take_plain__p_values_are_an_input_but_do_not_change_what_is_compared(plain_site: Site) -> None:
+    plain_site.flows(1, a="camera")
+    off, on = (plain_site.census(1, unlike_kind=each).metadata for each in (False, True))
+    assert off["inputs"] != on["inputs"]
+    assert off["settings_hash"] == on["settings_hash"]
+    plain_site.flows(2, a="camera")
+    assert plain_site.census(2).metadata["compared_with"]["how"] == "as it was"
+
+
 def test_take_plain__another_model_scores_the_earlier_flows_again(
     plain_site: Site,
 ) -> None:

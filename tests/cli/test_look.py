@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -189,6 +190,33 @@ def test_print_inventory__escapes_control_characters_and_shows_probabilities(
     assert "10.0.0.1 +1" in text
     assert "1.2 MB" in text
     assert all(line == one_line(line) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("p_value", "shown"), [(None, ""), (0.051, ""), (0.05, "; unlike its kind (p 0.05)"), (0.00234, " (p 0.0023)")]
+)
+def test_print_inventory__says_unlike_its_kind_up_to_a_p_value(
+    p_value: float | None,
+    shown: str,
+    capture: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    inventory, flows = _with_names(capture, "cam")
+    (row,) = inventory.devices.to_pylist()
+    schema = inventory.devices.schema
+    devices = type(inventory.devices).from_pylist([row | {"status": "known", "unlike_kind": p_value}], schema=schema)
+    inventory_output.print_inventory(
+        dataclasses.replace(inventory, devices=devices),
+        flows,
+        FoundModel(object(), "model version 3"),
+        "table",  # type: ignore[arg-type]
+    )
+    text = capsys.readouterr().out
+    assert "cam 93 %" in text
+    assert shown in text
+    assert ("unlike its kind" in text) == bool(shown)
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 100, 140])

@@ -36,7 +36,7 @@ LEARNED = [
         for meta in ("of_host", "of_household", "is_household", "has_unknown")
         for name in ("middle", "spread", "weight", "bias")
     ],
-    "answers.keys", "answers.probabilities",
+    "answers.keys", "answers.probabilities", "unlike_kind.usual", "unlike_kind.scores",
 ]  # fmt: skip
 EVERY = [*NETWORK, *LEARNED]
 WHOLE = [
@@ -89,14 +89,14 @@ def test_bundle__has_these_arrays_and_loads(stored: ModuleType, named: dict[str,
     assert stored.check("weights", stored.packed(named), tmp_path)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "unlike_kind.scores"])  # of any length
 def test_array__without_its_last_row_is_one_line_that_names_it(
     name: str, named: dict[str, Any], fault: Callable[..., str]
 ) -> None:
     assert name in fault({**named, name: named[name][:-1]})
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "unlike_kind.scores"])  # of any length
 def test_array__with_a_row_more_is_one_line_that_names_it(
     name: str, named: dict[str, Any], fault: Callable[..., str]
 ) -> None:
@@ -209,8 +209,25 @@ def test_weights__a_model_without_kept_answers_loads(stored: ModuleType, named: 
     assert stored.check("weights", stored.packed(without), tmp_path)
 
 
-def test_weights__a_model_without_device_model_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:
+def test_weights__held_out_scores_of_kinds_are_sorted_and_beside_a_device_model(
+    named: dict[str, Any], fault: Callable[..., str]
+) -> None:
+    backwards = named["unlike_kind.scores"][::-1].copy()
+    assert len(set(backwards)) > 1
+    assert "array unlike_kind.scores: must be non-decreasing" in fault({**named, "unlike_kind.scores": backwards})
     without = {name: array for name, array in named.items() if not name.startswith("devices.")}
+    assert "arrays unlike_kind.*: must be absent, as there are no arrays devices.*" in fault(without)
+
+
+def test_weights__a_model_of_an_earlier_version_without_held_out_scores_loads(
+    stored: ModuleType, named: dict[str, Any], tmp_path: Path
+) -> None:
+    without = {name: array for name, array in named.items() if not name.startswith("unlike_kind.")}
+    assert stored.check("weights", stored.packed(without), tmp_path)
+
+
+def test_weights__a_model_without_device_model_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:
+    without = {name: array for name, array in named.items() if not name.startswith(("devices.", "unlike_kind."))}
     assert stored.check("weights", stored.packed(without), tmp_path)
 
 

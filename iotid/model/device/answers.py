@@ -33,6 +33,7 @@ class Answer:
         known_tokens: (B, K) tokens known from training, summed over the distinct flows that are like those of each
             kind, alone or not.
         similarity: (B, K) to the training sets of each kind, see `model.device.similarity`.
+        unlike_kind: (B, K) p-value of each kind, see `model.device.unlike_kind`; None: not asked for.
     """
 
     host: NDArray[np.float64]
@@ -48,6 +49,7 @@ class Answer:
     ends: NDArray[np.int64]
     known_tokens: NDArray[np.int64]
     similarity: NDArray[np.float64]
+    unlike_kind: NDArray[np.float64] | None = None
 
 
 class FlowTimes(NamedTuple):

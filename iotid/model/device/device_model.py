@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.errors import DataError
 from iotid.model.arrays import Spec
 from iotid.model.device.answers import Answer, FlowTimes
 from iotid.model.device.cross_validation import MAX_HOUSEHOLDS, CrossValidation
@@ -27,6 +28,7 @@ from iotid.model.device.similarity import KindSimilarity
 from iotid.model.device.stacking import TokenClassifier
 from iotid.model.device.synthetic_households import SamplingPool
 from iotid.model.device.token_features import TokenFeatures, Vocabulary, only_one, sums_of_flows
+from iotid.model.device.unlike_kind import UnlikeKind
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -35,7 +37,12 @@ if TYPE_CHECKING:
 
 
 class DeviceModel:
-    """Predicts the kinds at an address from all of its flows."""
+    """Predicts the kinds at an address from all of its flows.
+
+    ``unlike_kind``: held-out scores of training; None: of a bundle that has none.
+    """
+
+    unlike_kind: UnlikeKind | None = None
 
     def __init__(self, kind_C: NDArray[np.int64]) -> None:
         """``kind_C``: the kind of each class (`kinds_of`)."""
@@ -47,7 +54,9 @@ class DeviceModel:
         self._vocabulary = Vocabulary.of(sets.sequences)
         kind_B = np.append(self.kind_C, -1)[sets.label]
         pool = SamplingPool(kind_B, sets.recording, np.ones(len(sets), np.bool_))
-        self._tokens_AT = self._vocabulary.tokenize(sets.sequences, sets.flows).counts.sorted_indices()
+        tokens = self._vocabulary.tokenize(sets.sequences, sets.flows)
+        self.unlike_kind = UnlikeKind.of(tokens, kind_B, sets.recording, self.kinds)
+        self._tokens_AT = tokens.counts.sorted_indices()
         self._class_A = sets.label
         self._max_concurrent_T = self._sessions(sets)
         validation = CrossValidation(sets, self._vocabulary, self._tokens_AT, self.kind_C, self.kinds)
@@ -63,6 +72,8 @@ class DeviceModel:
         flows_BD: csr_matrix,
         concurrent_BD: csr_matrix | None = None,
         times: FlowTimes | None = None,
+        *,
+        unlike_kind: bool = False,
     ) -> Answer:
         """Predict for B sets of flows.
 
@@ -71,7 +82,12 @@ class DeviceModel:
             flows_BD: how many flows of each set are equal to each distinct flow.
             concurrent_BD: how many of them were open at the same time, as in `FlowSets`.
             times: begin and end of the flows.
+            unlike_kind: whether the answer has the p-values of this name.
+
+        Raises:
+            DataError: p-values are asked for, and the model has no `held_out_scores`.
         """
+        p_values = self.held_out_scores().p_values if unlike_kind else None
         tokens = self._vocabulary.tokenize(sequences, flows_BD)
         logits_BK, class_logits_BC = self._token_classifier.logits(tokens)
         host_BK, household_BK = self._meta.probabilities(self._token_features.features(tokens, logits_BK))
@@ -95,10 +111,20 @@ class DeviceModel:
             ends=ends_BK,
             known_tokens=sums_of_flows(tokens, explained_DK * tokens_D[:, np.newaxis]),
             similarity=self._similarity.similarity(tokens, sequences, flows_BD),
+            unlike_kind=p_values(tokens, self._token_features.of_kind_KT) if p_values else None,
         )
 
+    def held_out_scores(self) -> UnlikeKind:
+        """``unlike_kind``, or a DataError if the model has none."""
+        if self.unlike_kind is None:
+            raise DataError(
+                "census.unlike_kind: must be false with this model, which an earlier version trained, without held-out "
+                "scores of its kinds, got true; train again, or set census.unlike_kind=false"
+            )
+        return self.unlike_kind
+
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All that was learned, by name."""
+        """All that was learned, by name, but for ``unlike_kind``."""
         return {
             "sets.indices": self._tokens_AT.indices,
             "sets.indptr": self._tokens_AT.indptr,

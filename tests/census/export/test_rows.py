@@ -19,7 +19,8 @@ from tests.census.report_tables import FORMULA, HOSTILE, kind
 
 ROOT = Path(__file__).parents[3]
 EVERY_NULL: dict[str, Any] = {
-    "status": "unknown", "runners_up": [], "similar_kinds": [], "addresses": [], "previous_label": None, "maker": None,
+    "status": "unknown", "runners_up": [], "similar_kinds": [],
+    "unlike_kind": None, "addresses": [], "previous_label": None, "maker": None,
     "mac_randomised": None, "named_by": None,
 }  # fmt: skip
 ROWS = [

@@ -39,7 +39,7 @@ def rows_of(devices: Sequence[dict[str, Any]], day: int) -> pa.Table:
     for number, device in enumerate(devices):
         usual = {
             "device_id": f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}", "status": "known", "kinds": [kind("p1")],
-            "runners_up": [], "similar_kinds": [],
+            "runners_up": [], "similar_kinds": [], "unlike_kind": None,
             "confidence": 0.9, "unexplained": 0.0, "household": 0.0, "reason": "", "marks": [],
             "flows": 4, "bytes": 400, "first_seen": seen, "last_seen": seen, "addresses": [], "change": "same",
             "new_kinds": [], "watched": False, "group_name": None, "first_seen_ever": seen, "dates_present": 1,

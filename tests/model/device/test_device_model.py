@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from iotid import config
 from iotid.dataset.sets import FlowSets
+from iotid.errors import DataError
 from iotid.model.device import Answer, DeviceModel, FlowTimes, decide
 
 _KINDS = 14  # kinds that the world has; the model learns the first six of them
@@ -173,9 +174,10 @@ def test_answer__more_concurrent_sessions_than_one_device_are_two_devices() -> N
 
 def test_answer__does_not_depend_on_the_other_sets(model: DeviceModel) -> None:
     flows = _unions([[0], [1, 2], [10], [-1, 3]], 8)
-    together = model.answer(_WORLD, flows)
+    together = model.answer(_WORLD, flows, unlike_kind=True)
     used = np.flatnonzero(np.asarray(flows[1].sum(axis=0)).ravel())
-    alone = model.answer({name: ids[used] for name, ids in _WORLD.items()}, flows[1][:, used])
+    own = {name: ids[used] for name, ids in _WORLD.items()}
+    alone = model.answer(own, flows[1][:, used], unlike_kind=True)
     for field in fields(Answer):
         np.testing.assert_allclose(
             getattr(alone, field.name)[0], getattr(together, field.name)[1], rtol=1e-4, atol=1e-6
@@ -195,10 +197,29 @@ def test_to_arrays__the_same_bits_come_back(model: DeviceModel) -> None:
     flows = _unions([[0], [1, 2], [10], [-1, 3], [5, 4, 11]], 8)
     expected, answer = model.answer(_WORLD, flows), again.answer(_WORLD, flows)
     for field in fields(Answer):
+        if field.name == "unlike_kind":  # stored beside these arrays
+            continue
         assert getattr(answer, field.name).tobytes() == getattr(expected, field.name).tobytes(), field.name
     assert {name: array.tobytes() for name, array in again.to_arrays().items()} == {
         name: array.tobytes() for name, array in arrays.items()
     }
+
+
+def test_answer__has_p_values_of_kinds_only_if_asked(model: DeviceModel) -> None:
+    flows = _unions([[0], [1], [10]], 8)
+    assert model.answer(_WORLD, flows).unlike_kind is None
+    p_BK = model.answer(_WORLD, flows, unlike_kind=True).unlike_kind
+    assert p_BK is not None
+    assert p_BK.shape == (3, _LEARNED)
+    foreign = max(p_BK[0, 1], p_BK[1, 0], p_BK[2].max())
+    assert foreign <= 0.05
+    assert foreign < min(p_BK[0, 0], p_BK[1, 1])
+
+
+def test_answer__without_held_out_scores_there_are_no_p_values(model: DeviceModel) -> None:
+    again = DeviceModel.from_arrays(model.to_arrays(), model.kind_C, list(_WORLD))  # as of an earlier version
+    with pytest.raises(DataError, match=r"census.unlike_kind: must be false .* train again, or set"):
+        again.answer(_WORLD, _unions([[0]], 8), unlike_kind=True)
 
 
 @pytest.mark.parametrize("missing", ["sets.class", "tokens.pairs", "of_host.bias", "factors", "most_at_once"])
