@@ -37,8 +37,9 @@ def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> 
     """For each training run, (N,) the split of each flow: an index into DATASET_SPLITS, LEFT_OUT, or -1 for none.
 
     Raises:
-        SettingError: there is no such protocol or site, ``drift`` has no later day, there is only one device kind, or
-            ``across`` has only one site, no kind that two sites have, or a site without which one label is left.
+        SettingError: there is no such protocol or site, ``drift`` has no later day, fewer than two labels are in both
+            parts of ``site:NAME`` or ``drift``, there is only one device kind, or ``across`` has only one site, no kind
+            that two sites have, or a site without which one label is left.
     """
     if protocol in OF_DATASET:
         yield flows.with_protocol(protocol).assign_splits()
@@ -133,7 +134,12 @@ def _other_site(flows: LabelledFlows, site: str) -> NDArray[np.int8]:
         raise SettingError(
             f"evaluation.protocols: {SITE}{site} needs flows of {site} and of another site; name both with --site"
         )
-    return _tested(flows, of_site_N)
+    return _tested(
+        flows,
+        of_site_N,
+        f"{SITE}{site} needs two labels or more that {site} and another site have",
+        f"write labels in the same way in all device lists, name further sites with --site, or leave {SITE}{site} out",
+    )
 
 
 def _each_site_left_out(flows: LabelledFlows) -> Iterator[NDArray[np.int8]]:
@@ -171,13 +177,21 @@ def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
             f"evaluation.protocols: {DRIFT} needs days after the first evaluation.drift_days={learned_days}, the flows "
             f"have {len(distinct)}; give more dates or a smaller number"
         )
-    return _tested(flows, day_N >= distinct[learned_days])
+    return _tested(
+        flows,
+        day_N >= distinct[learned_days],
+        f"{DRIFT} needs two labels or more in the first evaluation.drift_days={learned_days} days and after them",
+        f"give more dates or another number, or leave {DRIFT} out",
+    )
 
 
-def _tested(flows: LabelledFlows, test_N: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """`_learn_others`, with the labels that both have."""
-    part_N = _learn_others(flows, test_N)
+def _tested(flows: LabelledFlows, test_N: NDArray[np.bool_], rule: str, remedy: str) -> NDArray[np.int8]:
+    """`_learn_others`, with the labels that both have; ``rule`` and ``remedy``: of the error if they are too few."""
     shared = np.intersect1d(flows.label[test_N], flows.label[~test_N])
+    if len(shared) < 2:
+        both = f"only {flows.labels[shared[0]]}" if len(shared) else "none"
+        raise SettingError(f"evaluation.protocols: {rule}, both have {both}; {remedy}")
+    part_N = _learn_others(flows, test_N)
     part_N[~np.isin(flows.label, shared)] = -1
     return part_N
 

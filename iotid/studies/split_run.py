@@ -30,6 +30,7 @@ from iotid.dataset.in_memory import DatasetSplit
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage
+from iotid.labels.devices import UNLISTED
 from iotid.studies import protocols
 from iotid.studies.open_set import OpenSetAnswers
 from iotid.studies.votes import log_votes, majority, normalised, of_groups, rank, to_flows
@@ -130,8 +131,8 @@ class SplitRun:
         return {**self._by_device_model(), BAG: self._by_capture_bag()}
 
     def of_learned_kinds(self, found: _Found) -> _Found:
-        """The predictions for devices whose kind is in training."""
-        is_learned_C = np.isin(self._coarse, self._coarse[self._is_learned])
+        """The predictions for devices whose kind is in training; unlisted ones have none that two sites share."""
+        is_learned_C = np.isin(self._coarse, self._coarse[self._is_learned]) & (np.array(self.flows.labels) != UNLISTED)
         return {
             system: {of: answers.only(is_learned_C[answers.label]) for of, answers in answered.items()}
             for system, answered in found.items()

@@ -75,7 +75,7 @@ class ProtocolScores(_FlowShares):
     ``flows``: of each split; with several runs, the test flows of all, and the means of the others.
     ``captures_ceiling``: best accuracy for captures with equal predictions for equal captures. ``days``: of the
     protocol ``drift``; ``open_set``: of ``devices_out``, and ``across``: of that protocol. The scores of systems under
-    these two are of the learned kinds.
+    these two are of the learned kinds; under ``across`` without unlisted devices, which may be of any kind.
     """
 
     protocol: str

@@ -30,6 +30,7 @@ SHOWN = 3
 """Pairs of each label that are shown, at most."""
 
 _LEAST_SHARE, _LEAST_CAPTURES = 0.5, 2
+_DECIMALS = 9  # of differences that are compared: 0.7 - 0.2 is as much as 0.5
 _READ = (*CAPTURE_IDENTITY, "direction", "payload_length")
 COUNTED = pa.schema(
     [
@@ -94,7 +95,8 @@ def choose(counted: pa.Table, labels: Collection[str]) -> dict[str, list[Telling
     """The SHOWN most telling pairs of each label, from COUNTED of all tasks; only ``labels`` are compared.
 
     A pair must be in two captures of the label or more, in half of them, and in a smaller share of those of any other
-    label. The best has the greatest difference between the two shares.
+    label. The best has the greatest difference between the two shares; of equals the one in most captures, then that of
+    the client, then the one of the smaller lengths.
     """
     distinct = counted.group_by(counted.column_names, use_threads=False).aggregate([])
     summed = distinct.group_by(counted.column_names[:4], use_threads=False).aggregate([([], "count_all")])
@@ -119,9 +121,9 @@ def choose(counted: pa.Table, labels: Collection[str]) -> dict[str, list[Telling
     return {label: sorted(own, key=_merit)[:SHOWN] for label, own in found.items()}
 
 
-def _merit(pair: TellingPair) -> tuple[float, float, bool, int, int]:
-    share = pair.captures / pair.of
-    return pair.elsewhere - share, -share, not pair.by_client, pair.first, pair.second
+def _merit(pair: TellingPair) -> tuple[float, int, bool, int, int]:
+    difference = round(pair.captures / pair.of - pair.elsewhere, _DECIMALS)
+    return -difference, -pair.captures, not pair.by_client, pair.first, pair.second
 
 
 def to_json(found: Mapping[str, Sequence[TellingPair]]) -> list[dict[str, object]]:

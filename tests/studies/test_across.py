@@ -173,12 +173,19 @@ def test_write__one_table_of_systems_one_of_devices_and_a_figure(compared: tuple
 
 def test_run__unlisted_devices_are_not_scored(tmp_path: Path) -> None:
     changes = (*_CHANGES, "dataset.unlisted=unknown")
-    flows = _flows(SITES, DeviceList(DEVICES.devices[:4], "list.yaml"), *changes)  # the hub is not listed
-    scored = Study(load_settings([_SMALL], changes), tmp_path).run(flows, "across").scores["across"]
+    sites = SITES | {"office": (*SITES["office"], "hub")}  # the hub is not listed, and no kind of home and office
+    flows = _flows(sites, DeviceList(DEVICES.devices[:4], "list.yaml"), *changes)
+    scores = Study(load_settings([_SMALL], changes), tmp_path).run(flows, "across").scores
+    scored = scores["across"]
     assert scored is not None
     assert scored["sets"]["captures"] == {"known": 42, "new": 0}
     assert scored["census"]["captures"]["new"] == {}
     assert {pair["device"] for pair in scored["pairs"]} == {"cam", "plug1", "plug1b", "plug2"}
+    assert scores["flows"]["test"] == 270
+    assert scores["captures"] == 42
+    assert scores["systems"]["ensemble"]["items"] == {"flows": 210, "captures": 42, "devices": 7}
+    supports = {row["label"]: row["support"] for row in scores["systems"]["ensemble"]["per_class"]}
+    assert supports == {"cam": 90, "plug1": 90, "plug2": 30, "unknown": 0}
 
 
 def _row(of: str, site: str, label: str, kind: str, label_rank: int, kind_rank: int, **others: Any) -> dict[str, Any]:

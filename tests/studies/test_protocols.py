@@ -167,6 +167,45 @@ def test_run__drift_learns_from_the_first_days_and_scores_later_ones(tmp_path: P
         Study(_settings("evaluation.drift_days=3"), tmp_path).run(flows, "drift")
 
 
+@pytest.mark.parametrize(("of_office", "both"), [((CAM, BULB), "only cam"), ((BULB,), "none")])
+def test_splits__a_site_with_fewer_than_two_labels_of_others_is_refused(of_office: tuple[str, ...], both: str) -> None:
+    settings = _settings()
+    flows = _flows(settings, {"home": (CAM, PLUG), "office": of_office})
+    message = (
+        rf"^evaluation\.protocols: site:office needs two labels or more that office and another site have, both have "
+        rf"{both}; write labels in the same way in all device lists, name further sites with --site, or leave "
+    )
+    with pytest.raises(SettingError, match=message):
+        next(protocols.splits(flows, "site:office", settings.evaluation))
+
+
+@pytest.mark.parametrize(
+    ("macs_of_days", "both"), [(((CAM,), (CAM, PLUG)), "only cam"), (((BULB,), (CAM, PLUG)), "none")]
+)
+def test_splits__drift_with_fewer_than_two_labels_on_both_sides_is_refused(
+    macs_of_days: tuple[tuple[str, ...], ...], both: str
+) -> None:
+    settings = _settings("evaluation.drift_days=1")
+    tables = []
+    for day, macs in enumerate(macs_of_days):
+        table = _table({"home": macs})
+        where, field = table.schema.get_field_index("first_seen"), table.schema.field("first_seen")
+        seen = pa.array([_START + timedelta(days=day)] * len(table), field.type)
+        tables.append(table.set_column(where, field, seen))
+    flows = LabelledFlows.of(pa.concat_tables(tables), DEVICES, settings.dataset, settings.flow)
+    rule = rf"evaluation\.drift_days=1 days and after them, both have {both}; give more dates or another number"
+    with pytest.raises(SettingError, match=rule):
+        next(protocols.splits(flows, "drift", settings.evaluation))
+
+
+def test_compare__ends_before_training_if_a_later_protocol_has_one_label(tmp_path: Path) -> None:
+    settings = _settings("evaluation.protocols=[random_flow,site:office]")
+    flows = _flows(settings, {"home": (CAM, PLUG), "office": (CAM, BULB)})
+    with pytest.raises(SettingError, match="both have only cam"):
+        comparison.compare(flows, settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def _traffic(flows: LabelledFlows) -> DeviceTraffic:
     """Every capture's device sends two packets a second for four seconds, of lengths that identify the device."""
     rows = []

@@ -87,6 +87,24 @@ def test_choose__the_greatest_difference_is_first_and_only_given_labels_count() 
     assert (found["b"], set(found)) == ([], {"a", "b"})  # half of b, but all of a
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_choose__of_equals_most_captures_then_the_pair_in_any_order(seed: int) -> None:
+    """Of 10 captures each: 5 - 0, 7 - 2, twice, and 9 - 4."""
+    rows = [(label, 0, 0, 0, capture) for label in ("a", "b") for capture in range(10)]
+    shared = {(1, 3, 3): (5, 0), (0, 2, 2): (7, 2), (1, 2, 2): (7, 2), (1, 9, 9): (9, 4)}
+    for pair, numbers in shared.items():
+        for label, captures in zip(("a", "b"), numbers, strict=True):
+            rows += [(label, *pair, capture) for capture in range(captures)]
+    np.random.default_rng(seed).shuffle(rows)
+    counted = _counted(rows).take(np.random.default_rng(seed).permutation(len(rows)))
+    found = choose(counted, {"a", "b"})["a"]
+    assert [(pair.captures, pair.by_client, pair.first) for pair in found] == [
+        (9, True, 9),
+        (7, True, 2),
+        (7, False, 2),
+    ]
+
+
 def test_commonest__keeps_all_captures_and_the_commonest_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telling_pairs, "PAIRS", 1)
     rows = np.array([

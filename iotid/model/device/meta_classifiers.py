@@ -38,10 +38,10 @@ class MetaClassifiers:
         features = [fold.features[:, fold.known].reshape(-1, len(FEATURES)) for fold in held_out]
         is_present = [fold.present[:, fold.known].ravel() for fold in held_out]
         is_alone = [np.repeat(fold.alone, len(fold.known)) for fold in held_out]
-        if any(present_N.any() for present_N in is_present):
+        if any(present_N.any() for present_N in is_present) and not all(present_N.all() for present_N in is_present):
             all_features = np.concatenate(features)
             present_N, alone_N = np.concatenate(is_present), np.concatenate(is_alone)
-        else:  # nothing can be held out, so the token classifier is used as it is
+        else:  # nothing is held out, or a single kind alone: the token classifier is used as it is
             all_features = np.outer([1.0, -1.0], np.arange(len(FEATURES)) == FEATURES.index("logit"))
             present_N, alone_N = np.array([True, False]), np.array([True, True])
         self.of_host = MetaClassifier(squares=True).fit(all_features[alone_N], present_N[alone_N])

@@ -92,6 +92,32 @@ def test_similarity__of_a_model_that_learned_no_pairs_of_packets() -> None:
     assert found_BK[3, 1] > found_BK[3, 0]
 
 
+def test_similarity__a_view_without_weight_is_left_out() -> None:
+    """Don't fragment is the same in all training sets: as if it were not there, not even in the flows asked about."""
+    windows = ("packet_length", "tcp_window")
+    flows = _FLOWS | {"dont_fragment": np.full_like(_LENGTHS, 3)}
+    learned = {name: ids[:4] for name, ids in flows.items()}
+    vocabulary = Vocabulary.of(learned)
+    similarity = KindSimilarity(vocabulary, list(flows), vocabulary.tokenize(learned, _SETS).counts, _CLASS, _KIND)
+    asked = csr_matrix(np.array([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0]]))
+    tokens = vocabulary.tokenize(flows, asked)
+    found_BK = similarity.similarity(tokens, {name: flows[name] for name in windows}, asked)
+    assert found_BK.tobytes() == _ask([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0]]).tobytes()
+
+
+@pytest.mark.parametrize(("classes", "kinds"), [([0, 0], [0]), ([0, 1], [0, 0])])
+def test_similarity__a_single_kind_is_ranked_by_what_is_common(classes: list[int], kinds: list[int]) -> None:
+    """Its classes have the same flows, so no token is rarer than another."""
+    learned = {name: ids[:2] for name, ids in _FLOWS.items()}
+    vocabulary = Vocabulary.of(learned)
+    counts = vocabulary.tokenize(learned, csr_matrix(np.ones((2, 2)))).counts
+    similarity = KindSimilarity(vocabulary, list(_FLOWS), counts, np.array(classes), np.array(kinds))
+    asked = csr_matrix(np.array([[1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [0, 0, 1, 0, 0]]))
+    equal, partly, other = similarity.similarity(vocabulary.tokenize(_FLOWS, asked), _FLOWS, asked)[:, 0].tolist()
+    assert (equal, other) == (pytest.approx(1), 0)
+    assert 0.2 < partly < 0.9
+
+
 def test_similarity__memory_does_not_grow_with_the_number_of_views() -> None:
     """A census of many addresses and classes: a few matrices of both, not one for each view."""
     sets, classes = 4000, 200
