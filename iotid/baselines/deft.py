@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
 from iotid.baselines.device_flows import DeviceFlows, mean_vote, number_values, shares
-from iotid.baselines.ports import TCP, UDP
+from iotid.baselines.ports import APPLICATIONS, TCP, UDP
 
 SESSION_US = 900_000_000
 """Length of a device session: 15 minutes, as published."""
 
-# application protocols by transport and server port, IANA's service names
-_APPLICATIONS = {
-    "dns": ((TCP, 53), (UDP, 53)),
-    "dhcp": ((UDP, 67), (UDP, 68)),
-    "http": ((TCP, 80), (TCP, 8080)),
-    "tls": ((TCP, 443), (TCP, 8443)),
+# application protocols by transport and server port, IANA's service names; others than those of APPLICATIONS
+_FURTHER = {
+    "dns": ((TCP, 53),),
+    "http": ((TCP, 8080),),
+    "https": ((TCP, 8443),),
     "quic": ((UDP, 443),),
-    "ntp": ((UDP, 123),),
-    "ssdp": ((UDP, 1900),),
-    "mdns": ((UDP, 5353),),
     "mqtt": ((TCP, 1883), (TCP, 8883)),
     "stun": ((UDP, 3478),),
+}
+_APPLICATIONS = {
+    name: (*APPLICATIONS.get(name, ()), *_FURTHER.get(name, ()))
+    for name in ("dns", "dhcp", "http", "https", "quic", "ntp", "ssdp", "mdns", "mqtt", "stun")
 }
 _COUNTS = ("client_packets", "server_packets", "client_bytes", "server_bytes")
 _TREES, _LEAST_SHARE, _MOST_CLUSTERS = 100, 0.5, 40
