@@ -1,4 +1,4 @@
-"""AuDI (Marchal et al., JSAC 2019): the periods of what a device sends by protocol.
+"""AuDI (Marchal et al., JSAC 2019): the periods of what a device sends by protocol; with labels, or types without.
 
 Shape suffixes: P packets, W time windows, F protocols of a window, K periods, T seconds of a window, D features, U
 captures of a device, C classes.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.device_flows import mean_vote, shares
+from iotid.baselines.device_flows import elbow, mean_vote, most_frequent, shares
 
 if TYPE_CHECKING:
     from iotid.baselines.device_flows import DeviceFlows
@@ -23,6 +23,7 @@ _LAGS_S = (5, 30, 60, 120, 601)  # limits of the paper's four classes of periods
 _MEANS, _DEVIATIONS = (0.2, 0.7, 1, 2, np.inf), (0, 0.02, 0.1, np.inf)  # limits of its classes of r and rn
 _AMPLITUDE = 0.1  # of the largest one, at least
 _MIN_EVENTS = 3
+_LEAST_DISTANCE = 1e-9  # DBSCAN's must be above 0, where most fingerprints are equal, too
 
 
 class Periods(NamedTuple):
@@ -54,7 +55,7 @@ class Audi:
     seconds, 1 for an event in each period; rn adds R(T - 1) and R(T + 1); r is 0.2 or more. Three parts of two thirds
     of the window tell whether a period is inferred again. Guessed: these parts, features scaled to 0 to 1, and the
     vote: the mean of a capture's windows. A window without a period has no fingerprint; a capture without any has
-    the classes' shares in training. The paper also clusters unlabelled fingerprints; that is not rebuilt.
+    the classes' shares in training. `types` is the paper's other use, without labels.
 
     Packets after the first ``flow.max_packets`` of their flow are not seen, so the periods of long connections are not.
     """
@@ -83,6 +84,41 @@ class Audi:
     def probabilities(self, captures: DeviceFlows) -> NDArray[np.float64]:
         features_WD, unit_W = fingerprints(captures)
         return mean_vote(self._model, features_WD, unit_W, captures.units, self._prior_C)
+
+
+def types(captures: DeviceFlows) -> NDArray[np.int64]:
+    """(U,) a type for each capture, found without labels; -1 without a fingerprint, as it has no periodic flow.
+
+    As published: unlabelled fingerprints are clustered, each cluster is a type, and the 5 nearest neighbours say which
+    type a fingerprint has.
+
+    Reconstructed: the clusters are those of DBSCAN on features scaled to 0 to 1; a core has 5 fingerprints, itself
+    among them, within the distance that is the elbow of all distances to the fifth (Ester et al., KDD 1996, read it
+    from a plot). A fingerprint in no cluster has the type of its nearest neighbours that are; without a cluster all are
+    of one type. A capture has the type of most of its windows, the first of equals.
+    """
+    features_WD, unit_W = fingerprints(captures)
+    return most_frequent(_clusters(features_WD), unit_W, captures.units)
+
+
+def _clusters(features_WD: NDArray[np.float64]) -> NDArray[np.int64]:
+    from sklearn.cluster import DBSCAN
+    from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+    from sklearn.preprocessing import MinMaxScaler
+
+    if len(features_WD) < _NEIGHBOURS:
+        return np.zeros(len(features_WD), np.int64)
+    points_WD = MinMaxScaler().fit_transform(features_WD)
+    fifth_W = np.sort(NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(points_WD).kneighbors(points_WD)[0][:, -1])
+    within = max(float(fifth_W[elbow(fifth_W)]), _LEAST_DISTANCE)
+    cluster_W = np.asarray(DBSCAN(eps=within, min_samples=_NEIGHBOURS).fit_predict(points_WD), np.int64)
+    is_alone_W = cluster_W < 0
+    if is_alone_W.all():
+        return np.zeros(len(points_WD), np.int64)
+    if is_alone_W.any():  # each cluster has five fingerprints or more
+        nearest = KNeighborsClassifier(_NEIGHBOURS).fit(points_WD[~is_alone_W], cluster_W[~is_alone_W])
+        cluster_W[is_alone_W] = nearest.predict(points_WD[is_alone_W])
+    return cluster_W
 
 
 def fingerprints(captures: DeviceFlows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -12,24 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.baselines.device_flows import DeviceFlows, mean_vote, number_values, shares
-from iotid.baselines.ports import TCP, UDP
+from iotid.baselines.device_flows import DeviceFlows, elbow, mean_vote, most_frequent, number_values, shares
+from iotid.baselines.ports import APPLICATIONS, TCP, UDP
 
 SESSION_US = 900_000_000
 """Length of a device session: 15 minutes, as published."""
 
-# application protocols by transport and server port, IANA's service names
-_APPLICATIONS = {
-    "dns": ((TCP, 53), (UDP, 53)),
-    "dhcp": ((UDP, 67), (UDP, 68)),
-    "http": ((TCP, 80), (TCP, 8080)),
-    "tls": ((TCP, 443), (TCP, 8443)),
+# application protocols by transport and server port, IANA's service names; others than those of APPLICATIONS
+_FURTHER = {
+    "dns": ((TCP, 53),),
+    "http": ((TCP, 8080),),
+    "https": ((TCP, 8443),),
     "quic": ((UDP, 443),),
-    "ntp": ((UDP, 123),),
-    "ssdp": ((UDP, 1900),),
-    "mdns": ((UDP, 5353),),
     "mqtt": ((TCP, 1883), (TCP, 8883)),
     "stun": ((UDP, 3478),),
+}
+_APPLICATIONS = {
+    name: (*APPLICATIONS.get(name, ()), *_FURTHER.get(name, ()))
+    for name in ("dns", "dhcp", "http", "https", "quic", "ntp", "ssdp", "mdns", "mqtt", "stun")
 }
 _COUNTS = ("client_packets", "server_packets", "client_bytes", "server_bytes")
 _TREES, _LEAST_SHARE, _MOST_CLUSTERS = 100, 0.5, 40
@@ -88,9 +88,8 @@ class Deft:
         if is_new_S.any():
             new_SD = sessions.features[is_new_S]
             cluster_S = _clusters(_discriminants(*self._learned, new_SD), self._seed)
-            votes_UK = np.zeros((captures.units, int(cluster_S.max()) + 1))
-            np.add.at(votes_UK, (sessions.unit[is_new_S], cluster_S), 1)
-            group_U = np.where(is_new_U, len(self._prior_C) + votes_UK.argmax(axis=1), group_U)
+            cluster_U = np.maximum(most_frequent(cluster_S, sessions.unit[is_new_S], captures.units), 0)
+            group_U = np.where(is_new_U, len(self._prior_C) + cluster_U, group_U)
         return group_U
 
     def _shares(self, sessions: Sessions, units: int) -> NDArray[np.float64]:
@@ -167,5 +166,4 @@ def _clusters(points_SD: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
     most = min(_MOST_CLUSTERS, len(np.unique(points_SD, axis=0)))
     fitted = [KMeans(k, n_init=3, random_state=seed).fit(points_SD) for k in range(1, most + 1)]
     inertia_K = np.array([each.inertia_ for each in fitted])
-    line_K = np.linspace(inertia_K[0], inertia_K[-1], most)
-    return np.asarray(fitted[int((line_K - inertia_K).argmax())].labels_, np.int64)
+    return np.asarray(fitted[elbow(inertia_K)].labels_, np.int64)

@@ -126,6 +126,18 @@ def shares(label_U: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
     return np.asarray(np.bincount(label_U, minlength=num_classes) / len(label_U))
 
 
+def elbow(value_K: NDArray[np.float64]) -> int:
+    """The index at which a convex curve is furthest below the line between its ends."""
+    return int((np.linspace(value_K[0], value_K[-1], len(value_K)) - value_K).argmax())
+
+
+def most_frequent(group_I: NDArray[np.int64], unit_I: NDArray[np.int64], units: int) -> NDArray[np.int64]:
+    """(U,) the group (0 or more) of most instances of each capture, the first of equals; -1 without instances."""
+    votes_UK = np.zeros((units, int(group_I.max(initial=0)) + 1))
+    np.add.at(votes_UK, (unit_I, group_I), 1)
+    return np.where(votes_UK.any(axis=1), votes_UK.argmax(axis=1), -1)
+
+
 def mean_vote(
     model: Any, features_ID: Any, unit_I: NDArray[np.int64], units: int, prior_C: NDArray[np.float64]
 ) -> NDArray[np.float64]:

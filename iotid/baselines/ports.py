@@ -8,21 +8,22 @@ from numpy.typing import NDArray
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58  # IANA protocol numbers
 
 APPLICATIONS = {
-    "http": (TCP, (80,)),
-    "https": (TCP, (443,)),
-    "dhcp": (UDP, (67, 68)),
-    "ssdp": (UDP, (1900,)),
-    "dns": (UDP, (53,)),
-    "mdns": (UDP, (5353,)),
-    "ntp": (UDP, (123,)),
+    "http": ((TCP, 80),),
+    "https": ((TCP, 443),),
+    "dhcp": ((UDP, 67), (UDP, 68)),
+    "ssdp": ((UDP, 1900),),
+    "dns": ((UDP, 53),),
+    "mdns": ((UDP, 5353),),
+    "ntp": ((UDP, 123),),
 }
-"""Name -> IP protocol and IANA's ports."""
+"""Name -> IP protocols and IANA's ports."""
 
 
 def is_application(name: str, protocol_P: NDArray[np.int64], *ports_P: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(P,) whether one of the given ports is the application's."""
-    protocol, known = APPLICATIONS[name]
-    return (protocol_P == protocol) & np.logical_or.reduce([np.isin(port_P, known) for port_P in ports_P])
+    return np.logical_or.reduce(
+        [(protocol_P == protocol) & (port_P == known) for protocol, known in APPLICATIONS[name] for port_P in ports_P]
+    )
 
 
 def port_class(protocol_P: NDArray[np.int64], port_P: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -104,11 +104,11 @@ def score_flows(
     device = pc.if_else(pc.is_null(outcome), pc.coalesce(named.mac, named.ip), None)
     traffic = traffic_by_device(flows, device, named.ip)
     expected = None
-    if predictor is None:
+    if isinstance(encoding, NoModel) or predictor is None:
         identified = without_model(*(one_chunk(traffic[name]) for name in ("device_id", "flows")))
     else:
         columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
-        scores = identify_devices(predictor, distinct_flows(flows, device, columns), columns, settings)
+        scores = identify_devices(predictor, distinct_flows(flows, device, encoding), columns, settings)
         expected = expected_of_scores(scores, Classes.of(encoding.labels, encoding.devices))
         identified = scores.drop_columns(LIKELY.names)
     conflicting = pa.array([], pa.string())

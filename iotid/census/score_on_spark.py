@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import ArrowUDFType, arrow_udf
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from iotid import config
@@ -41,6 +42,7 @@ from iotid.census.tally import (
     with_devices,
 )
 from iotid.census.totals import expected_of_scores
+from iotid.dataset.characteristics import quantise_lists
 from iotid.flows import partition_files, read_flows
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
@@ -49,10 +51,10 @@ from iotid.spark.shuffle import FLOW_BYTES, Buckets, for_all_cores, sql_partitio
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
     from iotid.census.split_groups import EarlierGroups
-    from iotid.dataset.characteristics import Encoding
+    from iotid.dataset.characteristics import Characteristic, Encoding
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Flows
 
@@ -89,7 +91,7 @@ def _score(
     """Score the flows ``named`` (of `with_devices`); ``partitions``: Spark's, in which the model scores devices."""
     median_us = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
-    tally = tally_flows(named, columns, median_us).persist()
+    tally = tally_flows(_quantised(named, encoding), columns, median_us).persist()
     try:
         traffic = traffic_by_device(tally, median_us).toArrow().sort_by("device_id")
         expected = None
@@ -117,6 +119,21 @@ def _score(
     devices, groups = with_groups(devices, values_of, earlier, settings.min_similarity)
     of_other_dates = sum(pc.sum(table["outside_time_window"]).as_py() or 0 for table in (traffic, totals))
     return Scored(devices, groups, pc.sum(identified["flows"]).as_py() or 0, left_out, of_other_dates, expected)
+
+
+def _quantised(named: DataFrame, encoding: Encoding | NoModel) -> DataFrame:
+    """The flows with quantised lists, so that flows are equal if they are to the model, and the tally has fewer."""
+    if isinstance(encoding, NoModel):
+        return named
+
+    def lists_of(name: str, characteristic: Characteristic, max_packets: int) -> Column:
+        def quantise(lists: pa.Array) -> pa.Array:
+            return quantise_lists(lists, characteristic, max_packets)
+
+        return arrow_udf(quantise, "array<int>", ArrowUDFType.SCALAR)(F.col(name))
+
+    read = encoding.quantised_columns.items()
+    return named.withColumns({name: lists_of(name, each, encoding.max_packets) for name, each in read})
 
 
 def _scores(

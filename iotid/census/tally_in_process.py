@@ -20,6 +20,7 @@ from iotid.labels.hosts import UNSPECIFIED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from iotid.dataset.characteristics import Encoding
     from iotid.labels.owner import Site
 
 MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
@@ -77,12 +78,18 @@ def _addresses(device: pa.Array, address: pa.Array, devices: pa.ChunkedArray) ->
     return pa.array(list(listed.values()), pa.list_(pa.string()))
 
 
-def distinct_flows(flows: pa.Table, device: pa.Array, columns: Sequence[str]) -> pa.Table:
-    """The distinct sequences of each device, by device, as `answers.answer_devices` reads them."""
+def distinct_flows(flows: pa.Table, device: pa.Array, encoding: Encoding) -> pa.Table:
+    """The distinct sequences of each device, quantised as the ``encoding`` does, by device; for
+    `answers.answer_devices`."""
     from iotid.dataset.arrays import distinct_rows
+    from iotid.dataset.characteristics import quantise_lists
 
     is_of_device = pc.is_valid(device)
     flows, device = flows.filter(is_of_device), device.filter(is_of_device)
+    for name, characteristic in encoding.quantised_columns.items():
+        lists = quantise_lists(flows[name], characteristic, encoding.max_packets)
+        flows = flows.set_column(flows.schema.get_field_index(name), name, lists)
+    columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     names = pc.unique(device).sort()
     sequences, which_N = distinct_rows(_side_by_side(flows, columns))
     code_N = pc.index_in(device, value_set=names).to_numpy().astype(np.int64) * len(sequences) + which_N

@@ -138,9 +138,17 @@ def _values(
 
 def quantise_column(flows: pa.Table | pa.RecordBatch, characteristic: Characteristic, max_packets: int) -> pa.ListArray:
     """(N,) lists int32 of the quantised values of each flow's first ``max_packets`` packets, or of its one value."""
+    return _quantised(characteristic, *_values(flows, characteristic, max_packets))
+
+
+def quantise_lists(lists: pa.Array | pa.ChunkedArray, characteristic: Characteristic, max_packets: int) -> pa.ListArray:
+    """As `quantise_column`, of the column itself; empty lists stay empty."""
+    return _quantised(characteristic, *first_values(lists, max_packets))
+
+
+def _quantised(characteristic: Characteristic, values: NDArray[np.int64], lengths_N: NDArray[np.int64]) -> pa.ListArray:
     import pyarrow as pa
 
-    values, lengths_N = _values(flows, characteristic, max_packets)
     offsets = np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, characteristic.quantise(values).astype(np.int32))
 
@@ -188,6 +196,17 @@ class Encoding:
     def columns(self) -> tuple[str, ...]:
         """Columns of FLOWS that ``encode`` reads, in the order of the characteristics."""
         return tuple(each.column for each in select_characteristics(list(self.vocabularies)).values())
+
+    @property
+    def quantised_columns(self) -> dict[str, Characteristic]:
+        """Columns whose values ``encode`` quantises, and the only characteristic that reads each: quantised before
+        (`quantise_lists`), they give the same ids, and fewer flows are distinct."""
+        chosen = select_characteristics(list(self.vocabularies)).values()
+        return {
+            each.column: each
+            for each in chosen
+            if each.quantise is not _as_measured and self.columns.count(each.column) == 1
+        }
 
     def misfit(self, flow: Mapping[str, Any]) -> str | None:
         """Why flows assembled with these settings (section ``flow``) cannot be encoded; None if they can."""

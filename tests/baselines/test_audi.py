@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid.baselines import DeviceFlows
-from iotid.baselines.audi import Audi, Series, features, fingerprints, infer_periods
+from iotid.baselines.audi import Audi, Series, features, fingerprints, infer_periods, types
 
 FlowsOf = Callable[[Sequence[dict[str, Any]]], DeviceFlows]
 _NAMES = [f"f{number}" for number in range(1, 34)]
@@ -93,3 +93,29 @@ def test_probabilities__captures_without_a_period_have_the_classes_shares(device
     short = device_flows_of([{"unit": unit} for unit in range(4)])
     found = Audi().fit(short, np.array([0, 1, 1, 1]), 3).probabilities(short)
     assert found.tolist() == [[0.25, 0.75, 0]] * 4
+
+
+def test_types__are_found_without_labels_and_captures_without_a_period_have_none(device_flows_of: FlowsOf) -> None:
+    """Seven captures of each of two types, one like neither, and one of a single packet."""
+    periods = [(20,)] * 7 + [(45, 200)] * 7 + [(400,)]
+    rows = [
+        {"unit": unit, "at_us": (at + unit % 7) * 10**6, "protocol": 17, "server_port": 1000 + number}
+        for unit, own in enumerate(periods)
+        for number, period in enumerate(own)
+        for at in range(0, 1790, period)
+    ]
+    found = types(device_flows_of([*rows, {"unit": 15}])).tolist()
+    assert found[:7] == found[:1] * 7
+    assert found[7:14] == found[7:8] * 7
+    assert found[0] != found[7]
+    assert found[14] in (found[0], found[7])  # of no cluster: that of its nearest neighbours
+    assert found[15] == -1
+
+
+@pytest.mark.parametrize(("captures", "expected"), [(3, [0] * 3), (8, [0] * 8)])
+def test_types__of_few_fingerprints_and_of_equal_ones_are_one(
+    device_flows_of: FlowsOf, captures: int, expected: list[int]
+) -> None:
+    rows = [{"unit": unit, "at_us": at * 10**6} for unit in range(captures) for at in range(0, 1790, 30)]
+    assert types(device_flows_of(rows)).tolist() == expected
+    assert types(device_flows_of([{"unit": 0}])).tolist() == [-1]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from iotid.baselines.deft import _APPLICATIONS, Deft, _clusters, device_sessions
+from iotid.baselines.ports import APPLICATIONS
 from tests.baselines.toy_captures import at, captures_of, packets
 
 
@@ -16,8 +17,8 @@ def test_device_sessions__quarter_hours_since_the_captures_first_flow(flow_table
     sessions = device_sessions(captures)
     assert sessions.unit.tolist() == [0, 0, 0, 2]
     assert np.expm1(sessions.features).round(9)[:, len(_APPLICATIONS)].tolist() == [0, 0, 0, 0]  # all are to port 443
-    tls = list(_APPLICATIONS).index("tls")
-    assert np.expm1(sessions.features).round(9)[:, tls].tolist() == [2, 1, 1, 2]
+    https = list(_APPLICATIONS).index("https")
+    assert np.expm1(sessions.features).round(9)[:, https].tolist() == [2, 1, 1, 2]
 
 
 def test_device_sessions__sums_means_and_deviations_by_hand(flow_table: Any) -> None:
@@ -35,6 +36,15 @@ def test_device_sessions__sums_means_and_deviations_by_hand(flow_table: Any) -> 
     assert statistics[1].round(6).tolist() == [2, 2, 1, 0]
     assert statistics[2, [0, 2]].round(6).tolist() == [800, 400]
     assert found[-3:].round(9).tolist() == [2, 3, round(2 / 3, 9)]  # addresses, ports, share opened
+
+
+def test_applications__have_the_ports_of_the_other_baselines_and_more() -> None:
+    assert set(APPLICATIONS) < set(_APPLICATIONS)
+    for name, ports in APPLICATIONS.items():
+        assert set(ports) <= set(_APPLICATIONS[name])
+    assert list(_APPLICATIONS)[:3] == ["dns", "dhcp", "http"]  # the order is that of the features
+    every = [port for ports in _APPLICATIONS.values() for port in ports]
+    assert len(set(every)) == len(every) == 15
 
 
 def _device(port: int, size: int, random: np.random.Generator) -> list[dict[str, Any]]:

@@ -7,10 +7,11 @@ nights, an item one device on one night, the truth its kind (vendor and type) or
 grouped, too, but not scored.
 
 Beside the groups: the same devices with random MACs, so that none is recognised by its MAC; groups by lengths of
-payloads alone; clusters of flow statistics (k-means with the true number of kinds, DBSCAN); and DEFT, which knows the
-other laboratories' kinds: what its forest rejects is clustered, all nights together (not for all three as one site, as
-no kinds are left to know). With --thresholds, the least similarity that is best for two laboratories is applied to the
-third.
+payloads alone; clusters of flow statistics (k-means with the true number of kinds, DBSCAN); AuDI's clusters of periods,
+all nights together, without labels (a device that has no period on a night is in none: "others"); and DEFT, which knows
+the other laboratories' kinds: what its forest rejects is clustered, all nights together (not for all three as one site,
+as no kinds are left to know). With --thresholds, the least similarity that is best for two laboratories is applied to
+the third.
 
 ``units``: the same nights as three units of each device at the same time, a third of the nights each, so that units of
 one model must find each other; kinds with one firmware are then larger groups, too.
@@ -47,6 +48,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.preprocessing import StandardScaler
 
 from iotid import config, messages
+from iotid.baselines.audi import types
 from iotid.baselines.deft import Deft
 from iotid.baselines.device_flows import DeviceFlows
 from iotid.census.behaviour import PAYLOAD, READ, payloads_and_ports_of
@@ -260,6 +262,13 @@ def clustered(site: Site, method: str) -> Items:
     return replace(items, group=found.fit_predict(scaled).astype(str).astype(object))
 
 
+def clustered_by_audi(site: Site) -> Items:
+    """The types of AuDI for each device and night; OTHERS without a period."""
+    captures, rows = device_nights(site)
+    names = [OTHERS if found < 0 else str(found) for found in types(captures).tolist()]
+    return _items(site, [(*row, name) for row, name in zip(rows, names, strict=True)], {})
+
+
 def clustered_by_deft(site: Site, others: list[Site]) -> Items:
     """The groups of DEFT, which learned the listed kinds of the other sites, for each device and night."""
     learned = [device_nights(other, listed=True) for other in others]
@@ -349,6 +358,7 @@ def main() -> None:
             "units": played(*units_of(site, values[name], _UNITS), least),
             "k-means, kinds known": clustered(site, "k-means"),
             "DBSCAN": clustered(site, "DBSCAN"),
+            "AuDI": clustered_by_audi(site),
         }
         if name in sites:
             methods["DEFT"] = clustered_by_deft(site, [other for each, other in sites.items() if each != name])

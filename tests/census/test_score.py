@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,13 @@ from iotid.census.groups import NO_GROUPS
 from iotid.census.identify import ANSWERS, answers_from_arrow
 from iotid.census.scored import Scored
 from iotid.census.tally_in_process import distinct_flows
+from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, Vocabulary
 from iotid.model.device import Answer
 
 from .plain_site import LEFT_OUT_ROWS, devices_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 def test_scored__counts_flows_of_devices_of_other_protocols_and_of_none() -> None:
@@ -45,11 +49,44 @@ def test_distinct_flows__differ_by_lists_and_by_the_servers_port(flow_table: Cal
     rows = [([60], 443), ([60], 80), ([60], 443), ([60, 0], 443), ([0, 60], 443), ([60], 443)]
     flows = flow_table([{"packet_length": lengths, "server_port": port} for lengths, port in rows])
     device = pa.array(["b", "b", "b", "b", None, "a"])
-    found = distinct_flows(flows, device, ["packet_length", "server_port"])
+    found = distinct_flows(flows, device, _encoding("packet_length", "server_port"))
     kept = [tuple(row[name] for name in ("device_id", "packet_length", "server_port", "flows"))
             for row in found.to_pylist()]  # fmt: skip
     expected = [("a", [60], 443, 1), ("b", [60], 443, 2), ("b", [60], 80, 1), ("b", [60, 0], 443, 1)]
     assert sorted(kept) == sorted(expected)
+
+
+def test_distinct_flows__with_quantised_values_equal_to_the_model_are_one(flow_table: Callable[..., pa.Table]) -> None:
+    """TTLs of one initial value are one, and what follows the packets that the model reads is not compared."""
+    encoding = _encoding("packet_length", "ttl_class")
+    ttls = [[64, 64], [61, 50], [128, 64], [64, 64, 255], [64, 64, 30]]
+    flows = flow_table([{"packet_length": [60, 60], "ttl": ttl} for ttl in ttls])
+    found = distinct_flows(flows, pa.array(["a"] * 5), encoding)
+    kept = sorted(zip(found["ttl"].to_pylist(), found["flows"].to_pylist(), strict=True))
+    assert kept == [([64, 64], 4), ([128, 64], 1)]
+    of_flows = {str(ids) for ids in encoding.encode(flows)["ttl_class"].tolist()}
+    assert {str(ids) for ids in encoding.encode(found)["ttl_class"].tolist()} == of_flows
+
+
+@pytest.mark.spark
+def test_quantised__spark_has_the_lists_of_one_machine(
+    spark: SparkSession, flow_table: Callable[..., pa.Table]
+) -> None:
+    from iotid.census.score_on_spark import _quantised
+
+    chance = np.random.default_rng(4)
+    ttls = [chance.integers(1, 256, chance.integers(1, 4)).tolist() for _ in range(50)]
+    flows = flow_table([{"packet_length": [60] * len(ttl), "ttl": ttl} for ttl in ttls])
+    encoding = _encoding("packet_length", "ttl_class")
+    there = _quantised(spark.createDataFrame(flows.select(["packet_length", "ttl"])), encoding).toArrow()
+    here = distinct_flows(flows, pa.array([f"{number:02}" for number in range(50)]), encoding)  # in this order
+    for name in ("packet_length", "ttl"):
+        assert there[name].to_pylist() == here[name].to_pylist()
+
+
+def _encoding(*names: str) -> Encoding:
+    vocabularies = {name: Vocabulary(CHARACTERISTICS[name].always or (60,)) for name in names}
+    return Encoding(2, vocabularies, ("a",), {}, (6,), "ip")
 
 
 def test_answers__each_device_is_scored_once_with_all_its_distinct_flows() -> None:
