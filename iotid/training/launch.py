@@ -95,6 +95,8 @@ def _run_rank(
     os.umask(int(settings.storage.umask, 8))
     try:
         result = _fit_as_rank(settings, dataset_uri, folder, on_epoch)
+        if result["rank"] and not return_files:
+            _end_process()
         wanted = (WEIGHTS, DESCRIPTION, HISTORY) if return_files and result["rank"] == 0 else ()
         return result, {name: (Path(folder) / name).read_bytes() for name in wanted}
     except Exception as fault:  # noqa: BLE001 - the driver reports any error
@@ -104,6 +106,17 @@ def _run_rank(
         error = WorkerError.of(fault, rank=int(os.environ["RANK"]), lost=lost)
         sys.stderr.write(error.to_line(driver_mark) + "\n")
         raise SystemExit(1) from None  # nonzero: torchrun then stops the other ranks, which wait for this one
+
+
+def _end_process() -> None:
+    """End a rank other than 0 of this machine, which has nothing to return, while rank 0 is still at work.
+
+    All ranks of a machine would write their results to one file. And a process that used gloo may abort when Python
+    ends; torchrun then stops rank 0 before it has written the bundle, and TorchDistributor does not pass on the failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _fit_as_rank(settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None) -> dict[str, Any]:

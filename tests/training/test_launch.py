@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,24 @@ def test_train_on_ranks__forwards_only_the_ranks_lines_to_stderr(undisturbed: di
     assert undisturbed["stdout"] == ""
     lines = undisturbed["stderr"].splitlines()
     assert [line.split()[0] for line in lines] == [*["epoch", "noted"] * 6, "fitted", "calibrated"]
+
+
+def test_train_on_ranks__a_rank_that_aborts_at_its_end_stops_no_other(
+    spark: SparkSession, root: Path, dataset_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 ends first; torchrun would stop rank 0, and rank 1's result would be returned without a bundle."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = train_on_ranks(spark, _settings(root), dataset_uri, tmp_path / "run", _wait_after_the_last_epoch)
+    assert result["rank"] == 0
+    assert Predictor.load(tmp_path / "run").labels
+
+
+def _wait_after_the_last_epoch(_: dict[str, float], epoch: int) -> None:
+    if epoch == 6:
+        time.sleep(5)
 
 
 def test_train_on_ranks__one_rank_equals_two(
