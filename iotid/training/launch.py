@@ -111,8 +111,9 @@ def _run_rank(
 def _end_process() -> None:
     """End a rank other than 0 of this machine, which has nothing to return, while rank 0 is still at work.
 
-    All ranks of a machine would write their results to one file. And a process that used gloo may abort when Python
-    ends; torchrun then stops rank 0 before it has written the bundle, and TorchDistributor does not pass on the failure.
+    All ranks of a machine would write their results to one file. And a process that used torch.distributed may abort
+    when Python ends; torchrun then stops rank 0 before it has written the bundle, and TorchDistributor drops its exit
+    code.
     """
     sys.stdout.flush()
     sys.stderr.flush()
