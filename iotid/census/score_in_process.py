@@ -107,8 +107,8 @@ def score_flows(
     if isinstance(encoding, NoModel) or predictor is None:
         identified = without_model(*(one_chunk(traffic[name]) for name in ("device_id", "flows")))
     else:
-        columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
-        scores = identify_devices(predictor, distinct_flows(flows, device, encoding), columns, settings)
+        distinct = distinct_flows(flows, device, encoding)
+        scores = identify_devices(predictor, distinct, encoding.distinct_columns, settings)
         expected = expected_of_scores(scores, Classes.of(encoding.labels, encoding.devices))
         identified = scores.drop_columns(LIKELY.names)
     conflicting = pa.array([], pa.string())

@@ -90,7 +90,7 @@ def _score(
 ) -> Scored:
     """Score the flows ``named`` (of `with_devices`); ``partitions``: Spark's, in which the model scores devices."""
     median_us = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
-    columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
+    columns = list(encoding.distinct_columns)
     tally = tally_flows(_quantised(named, encoding), columns, median_us).persist()
     try:
         traffic = traffic_by_device(tally, median_us).toArrow().sort_by("device_id")

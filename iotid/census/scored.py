@@ -75,6 +75,7 @@ class NoModel:
     protocols: tuple[int, ...]
     labels: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    distinct_columns: tuple[str, ...] = ()
     devices: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
 
     def misfit(self, flow: Mapping[str, Any]) -> str | None:

@@ -89,7 +89,7 @@ def distinct_flows(flows: pa.Table, device: pa.Array, encoding: Encoding) -> pa.
     for name, characteristic in encoding.quantised_columns.items():
         lists = quantise_lists(flows[name], characteristic, encoding.max_packets)
         flows = flows.set_column(flows.schema.get_field_index(name), name, lists)
-    columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
+    columns = encoding.distinct_columns
     names = pc.unique(device).sort()
     sequences, which_N = distinct_rows(_side_by_side(flows, columns))
     code_N = pc.index_in(device, value_set=names).to_numpy().astype(np.int64) * len(sequences) + which_N

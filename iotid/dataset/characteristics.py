@@ -198,6 +198,11 @@ class Encoding:
         return tuple(each.column for each in select_characteristics(list(self.vocabularies)).values())
 
     @property
+    def distinct_columns(self) -> tuple[str, ...]:
+        """``columns``, each once: two characteristics may be read from one column."""
+        return tuple(dict.fromkeys(self.columns))
+
+    @property
     def quantised_columns(self) -> dict[str, Characteristic]:
         """Columns whose values ``encode`` quantises, and the only characteristic that reads each: quantised before
         (`quantise_lists`), they give the same ids, and fewer flows are distinct."""
