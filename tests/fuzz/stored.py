@@ -385,9 +385,13 @@ def use_model(predictor: Predictor) -> None:
         from scipy.sparse import csr_matrix
 
         sequences = predictor.encoding.encode(FLOWS)
-        answer = devices.answer(sequences, csr_matrix(np.ones((2, 3))), csr_matrix(np.ones((2, 3), np.int64)))
+        sets, concurrent = csr_matrix(np.ones((2, 3))), csr_matrix(np.ones((2, 3), np.int64))
+        answer = devices.answer(sequences, sets, concurrent, unlike_kind=devices.unlike_kind is not None)
         assert np.isfinite(answer.host).all(), "an answer is no number"
         assert np.isfinite(answer.unknown).all(), "an answer is no number"
+        if answer.unlike_kind is not None:
+            p_values = answer.unlike_kind[~np.isnan(answer.unlike_kind)]  # NaN: a kind that was not held out
+            assert ((p_values > 0) & (p_values <= 1)).all(), "a p-value is none"
 
 
 def _weights(content: bytes, folder: Path) -> None:
