@@ -278,8 +278,9 @@ class Census(_Section):
     min_similarity: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
     inside: tuple[Annotated[str, AfterValidator(_check_network)], ...] = Field(min_length=1)
-    # excluded from dumps and hashes: they change only what is shown and under which names
+    # excluded from dumps and hashes: it adds a column and changes no other; census.take compares it as an input
     unlike_kind: _Switch = Field(exclude=True)
+    # excluded, too: they change only what is shown and under which names
     page_rows: int = Field(ge=1, exclude=True)
     pseudonyms: Annotated[
         _Pseudonyms, BeforeValidator(_parse_pseudonyms, json_schema_input_type=bool | Literal["on", _Pseudonyms])
